@@ -128,6 +128,14 @@ def test_folders_of_plain_and_packed_tars(tmp_path: Path) -> None:
     assert (counts.num_in, counts.num_out) == (3, 3)
 
 
+@pytest.mark.parametrize("form", ["img2dataset", "webdataset"])
+def test_a_packed_copy_beside_its_tar_is_passed_over(tmp_path: Path, form: str) -> None:
+    for name in ("0.tar", "0.tar.gz", "1.tgz"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        tar(tmp_path / "in" / name, {"1.jpg": picture(), "1.txt": b"a cat"})
+    assert convert(form, [tmp_path / "in"], tmp_path / "out").num_in == 2
+
+
 def test_a_picture_that_is_not_there(tmp_path: Path) -> None:
     """The documents of pixparse are PDFs; DataCompDR holds no pictures."""
     with pytest.raises(DataError, match=r"no-image: in\.tar, 1: there is no picture of this key"):

@@ -10,7 +10,7 @@ from vila2cli.errors import DataError
 from vila2cli.files import to_json_bytes
 from vila2cli.formats.reading import Row, RowError
 from vila2cli.formats.registry import Format
-from vila2cli.shards.places import tar_stem
+from vila2cli.shards.places import PLAIN, tar_stem
 from vila2cli.shards.sample import EncodedImage
 
 _TABLES = (
@@ -114,8 +114,15 @@ def _tars_and_folders(inputs: Sequence[Path]) -> Iterator[Path]:
             yield place
             continue
         for folder in [place, *sorted(path for path in place.rglob("*") if path.is_dir())]:
-            yield from sorted(path for path in folder.iterdir() if tar_stem(path) and path.is_file())
+            yield from sorted(path for path in folder.iterdir() if _is_own_tar(path))
             yield folder
+
+
+def _is_own_tar(path: Path) -> bool:
+    """Whether a file is a tar, and not the packed copy of one beside it, whose samples would come twice."""
+    stem = tar_stem(path)
+    plain = path.with_name(f"{stem}{PLAIN}")
+    return bool(stem) and path.is_file() and (path == plain or not plain.exists())
 
 
 def members_of(
