@@ -62,8 +62,10 @@ class Fields:
             named -= {_LIMIT, _OLD_LIMIT}  # it is the number that is refused, of a prompt that is too long
         return frozenset(named & set(_WITHOUT) & set(sent))
 
-    def learn(self, sent: Mapping[str, Any], untaken: Collection[str], tell: Callable[[str, str], None]) -> None:
-        """Leave out fields from now on, as a request was answered with those `sent` alone; `tell(kind, text)`."""
+    def learn(
+        self, sent: Mapping[str, Any], untaken: Collection[str], tell: Callable[[str, str], None]
+    ) -> None:
+        """Leave out fields from now on, as an answer came with those `sent` alone; `tell(kind, text)` of it."""
         for follows in dict.fromkeys(map(_WITHOUT.get, _WITHOUT)):
             names = [name for name in _WITHOUT if name in untaken and _WITHOUT[name] == follows]
             if names and follows:
