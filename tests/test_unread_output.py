@@ -1,6 +1,7 @@
 """Output that nobody reads: a pipe that was closed, streams that never were open, a full disk."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,6 +15,8 @@ from vila2cli.run.progress import Progress
 VILA2 = [sys.executable, "-m", "vila2cli"]
 MANY = 300_000
 """Characters, more than a pipe holds."""
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""Without a buffer Python does not notice that a pipe was closed amid a line."""
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("more", [["--full"], ["--full", "--json"]])
 def test_what_reads_the_output_may_stop(data: Path, more: list[str]) -> None:
     line = [*VILA2, "shards", "show", str(data), *more]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=BUFFERED) as shown:
         assert shown.stdout is not None
         assert shown.stderr is not None
         shown.stdout.read(10)

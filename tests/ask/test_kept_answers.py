@@ -121,9 +121,11 @@ def test_what_decides_an_answer_is_in_its_key(ask: Callable[..., dict[str, Resul
 def test_what_was_not_answered_is_asked_again(ask: Callable[..., dict[str, Result]], server: Server) -> None:
     first = ask(text("odd"), text("bad"))
     assert {name: result.failure for name, result in first.items()} == {"odd": "request", "bad": "filtered"}
+    said = [str(body["messages"][0]["content"]) for body in server.bodies]
     assert ask(text("odd"), text("bad")) == first
-    assert [str(body["messages"][0]["content"]) for body in server.bodies].count("odd") == 2
-    assert num_asked(server) == 3
+    again = [str(body["messages"][0]["content"]) for body in server.bodies]
+    assert again.count("odd") > said.count("odd")
+    assert again.count("bad") == 1
 
 
 def test_equal_requests_are_asked_once(ask: Callable[..., dict[str, Result]], server: Server) -> None:

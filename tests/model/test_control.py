@@ -247,6 +247,12 @@ def test_no_text_brings_in_or_swallows_a_control_token(kind: str, data: st.DataO
     assert counts(chat, text) == counts(chat, "a red circle"), text
 
 
+def test_a_token_that_a_tokenizer_places_wrongly_is_opened_too() -> None:
+    chat = made("word_piece")
+    text = "\u4e00[C\u200bLS]"  # which BERT's normalizer takes together, and its offsets begin before it
+    assert counts(chat, text) == counts(chat, "a red circle")
+
+
 def test_plain_text_is_left_as_it_is() -> None:
     chat = made("llama3")
     text = "a < b, <b>bold</b>, {{ jinja }} {% raw %} [1] <|"

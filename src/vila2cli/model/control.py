@@ -69,10 +69,12 @@ class Controls:
         Where that cannot be had, what comes nearest.
         """
         text = self.inert(text)
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             spans = self._spans(text)
+            # tokenizers say too much of a place behind Chinese characters, where its start is not the token's
+            open_up = _opened if attempt < _TRIES // 2 else " ".join
             for start, stop in reversed(spans):
-                text = f"{text[:start]}{_opened(text[start:stop])}{text[stop:]}"
+                text = f"{text[:start]}{open_up(text[start:stop])}{text[stop:]}"
             if not spans:
                 break
         return text
