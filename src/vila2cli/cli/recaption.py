@@ -71,12 +71,11 @@ def recaption(
     layers = _layers(settings, layer, rewrite=rewrite)
     last = paths.folder.stage("sft", paths.round - 1) if isinstance(paths.round, int) else None
     of_recipe = settings.rewrite.model if rewrite and model is None else ""
-    engine = settings.rewrite.engine if rewrite else settings.recaption.engine
-    chosen = paths.model(model or of_recipe or None, last, engine)
+    asked = settings.rewrite if rewrite else settings.recaption
+    chosen = paths.model(model or of_recipe or None, last, asked.engine)
     if of_recipe:
         paths.origins["model"] = "recipe"
-    recaptioned = paths.round is not None and rewrite
-    found = [str(paths.stage("recaption"))] if recaptioned else settings.data.pretrain
+    found = [str(paths.stage("recaption"))] if rewrite and paths.round is not None else settings.data.pretrain
     specs = paths.shards(shards, found, "data.pretrain")
     given: dict[str, Any] = {"model": chosen, "shards": specs, "base": base, "worker": parse_worker(worker)}
     if rewrite:
