@@ -39,7 +39,8 @@ def ask(server: Server, tmp_path: Path) -> Callable[..., dict[str, Result]]:
 
     def ask(*requests: AnyRequest, worker: Worker | None = None, **how: Any) -> dict[str, Result]:
         with Answers(tmp_path / "answers.jsonl", worker) as answers:
-            results = list(Kept(connect(server.url, retries=0), answers, how).generate(requests))
+            engine = connect(server.url, retries=0, max_in_flight=1)
+            results = list(Kept(engine, answers, how).generate(requests))
         assert sorted(result.id for result in results) == sorted(request.id for request in requests)
         return {result.id: result for result in results}
 
@@ -121,11 +122,10 @@ def test_what_decides_an_answer_is_in_its_key(ask: Callable[..., dict[str, Resul
 def test_what_was_not_answered_is_asked_again(ask: Callable[..., dict[str, Result]], server: Server) -> None:
     first = ask(text("odd"), text("bad"))
     assert {name: result.failure for name, result in first.items()} == {"odd": "request", "bad": "filtered"}
-    said = [str(body["messages"][0]["content"]) for body in server.bodies]
     assert ask(text("odd"), text("bad")) == first
-    again = [str(body["messages"][0]["content"]) for body in server.bodies]
-    assert again.count("odd") > said.count("odd")
-    assert again.count("bad") == 1
+    said = [str(body["messages"][0]["content"]) for body in server.bodies]
+    # Before any answer, what is refused may be a field: those beyond the protocol, then one of two limits.
+    assert (said.count("odd"), said.count("bad")) == (2 * 3, 1)
 
 
 def test_equal_requests_are_asked_once(ask: Callable[..., dict[str, Result]], server: Server) -> None:
